@@ -49,7 +49,8 @@ compare tls gateway-tls haproxy-tls --base haproxy-tls --scenarios setup:64,bulk
 compare tls-full gateway-tls haproxy-tls --base haproxy-tls --scenarios setup:64 --no-resumption "${timed[@]}"
 compare legs gateway cold="$directory/cold" gateway-kerberos direct --base direct --scenarios legs:1,legs:16 --rounds 3
 compare open gateway haproxy direct --base direct --scenarios open "${timed[@]}"
-compare fairness gateway haproxy direct --base direct --scenarios fairness "${timed[@]}"
+compare fairness gateway haproxy direct --base direct --scenarios fairness:4,fairness:16,fairness:64 \
+  "${timed[@]}"
 compare shards gateway two-shards="$directory/two-shards" --base gateway --scenarios setup:64 "${timed[@]}"
 compare requests gateway haproxy-http haproxy --base haproxy-http --scenarios http:16,http:64,http-post:16 "${timed[@]}"
 compare cntlm gateway cntlm --base cntlm --scenarios setup:64,http:16 --seconds 2 --rounds 2

@@ -41,14 +41,18 @@ pub const SPARE_BUFFERS: usize = 32;
 /// Most bytes that one tunnel moves in a turn, in each direction, before it yields to the others.
 pub const TURN_BYTES: usize = 1024 * 1024;
 
-/// The same while tunnels of the shard exchange small messages, which wait for each turn of a bulk transfer: to splice
-/// 256 KiB takes about as long as to relay ten messages.
+/// The same while small messages or requests are served, which wait for each turn of a bulk transfer: to splice 256 KiB
+/// takes about as long as to relay ten messages.
 pub const TURN_BYTES_BESIDE_MESSAGES: usize = 256 * 1024;
 
-/// A small message is copied, and at most this long: a longer one is likely to be a part of a bulk transfer.
-pub const SMALL_MESSAGE_BYTES: u64 = 16 * 1024;
+/// After a turn in which bulk data was moved and small messages or requests were served, bulk transfers pause for as
+/// long as the turn took, but no longer than this for each message, so that few messages cost a transfer little, …
+pub const BULK_PAUSE_PER_MESSAGE: Duration = Duration::from_micros(50);
 
-/// For how long after a small message others are expected.
+/// … and than this, so that a transfer never stops.
+pub const BULK_PAUSE: Duration = Duration::from_millis(2);
+
+/// For how long after a small message or a step of a request others are expected.
 pub const MESSAGES_WINDOW: Duration = Duration::from_millis(10);
 
 /// Reads of a head, or of bytes to discard, that a session makes in a turn. A peer that sends without end yields to the

@@ -67,6 +67,8 @@ pub struct Metrics {
     pub buffered_bytes_max: IntGauge,
     /// Pipes that are lent.
     pub pipes_lent: IntGauge,
+    /// Turns after which bulk transfers paused.
+    pub bulk_pauses: IntCounter,
     /// Events for an earlier owner of a slot.
     pub stale_events: IntCounter,
     /// Log lines dropped because their reader stalled.
@@ -151,6 +153,10 @@ impl Metrics {
                 .gauge("buffered_bytes", "Bytes that requests and responses in progress hold in buffers")?,
             buffered_bytes_max: make.gauge("buffered_bytes_max", "The limit of buffered_bytes; 0 if there is none")?,
             pipes_lent: make.gauge("pipes_in_use", "Pipes that hold bulk data at the moment")?,
+            bulk_pauses: make.counter(
+                "bulk_pauses_total",
+                "How often bulk transfers paused for a moment, because small messages or requests were served besides",
+            )?,
             stale_events: make.counter("stale_events_total", "Events for a connection that no longer existed")?,
             log_lines_dropped: make.counter(
                 "log_lines_dropped_total",

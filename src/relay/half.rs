@@ -133,6 +133,12 @@ impl Half {
         }
     }
 
+    /// Whether its last piece was large, so that it is part of a bulk transfer.
+    #[inline]
+    pub fn is_bulk(&self) -> bool {
+        self.bulk
+    }
+
     /// The source has ended and everything is delivered.
     #[inline]
     pub fn is_finished(&self) -> bool {

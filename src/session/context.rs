@@ -16,7 +16,7 @@ use crate::http::PROXY_NAME;
 use crate::limits;
 use crate::metrics::{Metrics, ShardCounts};
 use crate::pool::{Loan, Pools};
-use crate::relay::{PipePool, Resources, TurnBudget};
+use crate::relay::{BulkPace, PipePool, Resources};
 use crate::route::RouteTicket;
 use crate::timeouts::TimeoutsMs;
 use crate::transport::{KeepAlive, SocketOptions};
@@ -100,8 +100,8 @@ pub struct Context {
     pub guard_waiters: WaitList,
     /// The time of this turn.
     pub now: TurnTime,
-    /// How much a tunnel may move in a turn.
-    pub turn_budget: TurnBudget,
+    /// How much bulk transfers may move, and when.
+    pub bulk_pace: BulkPace,
 }
 
 /// The time of a turn, on the process's clock.

@@ -131,6 +131,13 @@ macro_rules! stages {
                 }
             }
 
+            fn moves_bulk(&self) -> bool {
+                match self {
+                    $(Stage::$name(stage) => stage.moves_bulk(),)*
+                    Stage::Ended => false,
+                }
+            }
+
             fn ops_mut(&mut self) -> Option<&mut dyn StageOps> {
                 match self {
                     $(Stage::$name(stage) => Some(stage),)*
@@ -183,7 +190,7 @@ fn enter(transition: Transition, cx: &mut Cx<'_>) -> Result<Stage, End> {
 pub enum Next {
     /// Leave it until something comes for it.
     Wait,
-    /// Step it again after the others.
+    /// Step it again after the others; if it moves bulk data, when bulk transfers do not pause.
     Yield,
     /// A PROXY header has named its client, which is to be admitted ([`Session::admit`]).
     Named,
@@ -325,9 +332,23 @@ impl Session {
     pub fn step(&mut self, key: Key, context: &mut Context) -> Next {
         let next = match &self.stage {
             Stage::Relay(_) => self.relay(Wake::Ready, key, context),
-            _ => self.wake(Wake::Ready, key, context),
+            _ => self.step_stage(key, context),
         };
         self.with_room(next, key, context)
+    }
+
+    /// As [`Session::step`], at any stage.
+    #[inline(never)]
+    fn step_stage(&mut self, key: Key, context: &mut Context) -> Next {
+        if !self.moves_bulk() {
+            context.bulk_pace.did_small_work(context.now_ms());
+        }
+        self.wake(Wake::Ready, key, context)
+    }
+
+    /// Whether it moves bulk data: it goes on after [`Next::Yield`] only while bulk transfers do not pause.
+    pub fn moves_bulk(&self) -> bool {
+        self.stage.moves_bulk()
     }
 
     /// The deadline's entry in the timers has come up; steps on if the deadline has really passed.

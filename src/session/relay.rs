@@ -107,7 +107,7 @@ impl Relay {
         let (mut turn, mut active) = (Turn::Waiting, false);
         // An event is about one direction most of the time.
         if !up.is_at_rest(client, upstream) {
-            let (pumped, moved) = pump_half(up, client, upstream, down.is_finished(), shard);
+            let (pumped, moved) = pump_half(up, client, upstream, down, shard);
             shard.counts.bytes_up(moved);
             active |= moved != Moved::default();
             turn = pumped.map_err(|error| match error {
@@ -116,7 +116,7 @@ impl Relay {
             })?;
         }
         if !down.is_at_rest(upstream, client) {
-            let (pumped, moved) = pump_half(down, upstream, client, up.is_finished(), shard);
+            let (pumped, moved) = pump_half(down, upstream, client, up, shard);
             shard.counts.bytes_down(moved);
             active |= moved != Moved::default();
             let pumped = pumped.map_err(|error| match error {
@@ -160,6 +160,10 @@ impl StageOps for Relay {
         Some(&mut self.upstream)
     }
 
+    fn moves_bulk(&self) -> bool {
+        self.up.is_bulk() || self.down.is_bulk()
+    }
+
     fn relayed(&self) -> Option<Relayed> {
         let sum = |half: &Half| half.moved().copied + half.moved().spliced;
         Some(Relayed { bytes_up: sum(&self.up), bytes_down: sum(&self.down), active_ms: self.active_ms })
@@ -183,18 +187,23 @@ impl StageOps for Relay {
 }
 
 /// Pumps one half within its budget; also returns what it has moved.
-#[inline]
+#[inline(always)]
 fn pump_half(
     half: &mut Half,
     from: &mut Endpoint,
     to: &mut Endpoint,
-    other_finished: bool,
+    other: &Half,
     shard: &mut Context,
 ) -> (Result<Turn, RelayError>, Moved) {
-    let (before, now_ms) = (half.moved(), shard.now_ms());
-    let mut budget_bytes = shard.turn_budget.bytes(now_ms);
-    let pumped = half.pump(from, to, other_finished, &mut shard.relay_resources(), &mut budget_bytes);
+    let (before, was_bulk) = (half.moved(), half.is_bulk());
+    let mut budget_bytes = shard.bulk_pace.budget_bytes(was_bulk, shard.now_us(), shard.now_ms());
+    let pumped = half.pump(from, to, other.is_finished(), &mut shard.relay_resources(), &mut budget_bytes);
     let moved = half.moved().since(before);
-    shard.turn_budget.moved(moved, now_ms);
+    if was_bulk || half.is_bulk() {
+        shard.bulk_pace.moved_bulk(moved);
+    } else if moved.copied > 0 && !other.is_bulk() {
+        // Small messages against a bulk transfer are a part of it, such as the window updates of HTTP/2.
+        shard.bulk_pace.did_small_work(shard.now_ms());
+    }
     (pumped, moved)
 }

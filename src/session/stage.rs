@@ -48,6 +48,11 @@ pub(super) trait StageOps {
         None
     }
 
+    /// Whether it moves bulk data.
+    fn moves_bulk(&self) -> bool {
+        false
+    }
+
     /// What it has relayed, if it relays.
     fn relayed(&self) -> Option<Relayed> {
         None

@@ -6,6 +6,7 @@ mod listener;
 mod message;
 mod queue;
 mod run;
+mod run_queue;
 mod throttle;
 
 pub use admission::{AdmissionDecision, Eviction, Gate, GateRules};

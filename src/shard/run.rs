@@ -17,6 +17,7 @@ use super::admission::Gate;
 use super::listener::Listeners;
 use super::message::Message;
 use super::queue::Position;
+use super::run_queue::RunQueue;
 use super::throttle::Throttle;
 use crate::event::{self, Clock, EventToken, Key, Mailbox, Owner, PollEvents, Sender, Slots, Timers};
 use crate::limits::{self, millis};
@@ -110,8 +111,7 @@ pub struct Shard {
     eviction_log: Throttle,
     /// Limits how often the other shards are asked for memory.
     memory_requests: Throttle,
-    /// Sessions to step though no event will come for them: they used up their turn, or a message is for them.
-    run_queue: Vec<Key>,
+    run_queue: RunQueue,
     context: Context,
     clock: Clock,
     /// When the sessions that wait for the guard are called up next, in ms.
@@ -153,7 +153,7 @@ impl Shard {
             address_waiters: Default::default(),
             guard_waiters: Default::default(),
             now: TurnTime::from_us(now_us),
-            turn_budget: Default::default(),
+            bulk_pace: Default::default(),
         };
         let shard = Shard {
             number,
@@ -166,7 +166,7 @@ impl Shard {
             idle: IdleQueues::default(),
             eviction_log: Throttle::default(),
             memory_requests: Throttle::default(),
-            run_queue: Vec::new(),
+            run_queue: RunQueue::default(),
             context,
             clock,
             guard_check_ms: 0,
@@ -192,7 +192,9 @@ impl Shard {
             let began_ns = self.clock.now_ns();
             self.context.now = TurnTime::from_us(began_ns / 1000);
             let stop = self.turn(events.iter());
-            self.context.counts.turn_took(self.clock.now_ns().saturating_sub(began_ns));
+            let ended_ns = self.clock.now_ns();
+            self.context.counts.turn_took(ended_ns.saturating_sub(began_ns));
+            self.turn_ended(began_ns, ended_ns);
             if stop || self.is_drained() {
                 self.close_all();
                 return Ok(());
@@ -233,10 +235,24 @@ impl Shard {
         stop
     }
 
+    /// A turn that began and ended at these times, in ns, is over.
+    #[inline]
+    fn turn_ended(&mut self, began_ns: u64, ended_ns: u64) {
+        if self.context.bulk_pace.turn_ended(began_ns, ended_ns) {
+            self.context.metrics.bulk_pauses.inc();
+        }
+        // What is left of a pause is counted from now.
+        if !self.run_queue.is_empty() {
+            self.context.now = TurnTime::from_us(ended_ns / 1000);
+        }
+    }
+
     /// How long the poll may wait for events; `None` for as long as it takes.
     fn time_to_wait(&self) -> Option<Duration> {
         if !self.run_queue.is_empty() {
-            return Some(Duration::ZERO);
+            // A pause is far shorter than any other time that a shard waits for.
+            let pause_left = || self.context.bulk_pace.pause_left(self.context.now_us());
+            return Some(if self.run_queue.has_ready() { Duration::ZERO } else { pause_left() });
         }
         const NEVER: u64 = u64::MAX;
         let accept_ms = self.accepting.paused_until_ms.unwrap_or(NEVER);
@@ -338,13 +354,14 @@ impl Shard {
             && !entry.queued
         {
             entry.queued = true;
-            self.run_queue.push(key);
+            self.run_queue.push(key, entry.session.moves_bulk());
         }
     }
 
     /// Steps the sessions that are in the run queue now; those that yield again wait for the next turn.
     fn run_queued(&mut self) {
-        for key in std::mem::take(&mut self.run_queue) {
+        let bulk_is_paused = self.context.bulk_pace.is_paused(self.context.now_us());
+        for key in self.run_queue.take(bulk_is_paused) {
             if let Some(entry) = self.sessions.get_mut(key) {
                 entry.queued = false;
                 let next = entry.session.step(key, &mut self.context);

@@ -20,6 +20,8 @@ pub struct RunSummary {
     /// How each client's tunnel ended.
     pub ends: Vec<&'static str>,
     pub spliced: u64,
+    /// How often bulk transfers paused.
+    pub pauses: u64,
     pub carried: u64,
     /// Connections that the gateway opened.
     pub dialled: usize,
@@ -53,6 +55,7 @@ pub fn check(world: &World) -> Result<RunSummary, Vec<String>> {
         outcome.carried += view.end.map_or(0, |end| end.bytes.iter().sum());
         wrong.extend(view.wrong.into_iter().map(|what| format!("client {number}: {what}")));
     }
+    outcome.pauses = world.metrics.bulk_pauses.get();
     check_plain_http(world, &mut outcome, &mut wrong);
     check_tickets(world, &mut outcome, &mut wrong);
     check_leftovers(world, &mut wrong);

@@ -153,6 +153,7 @@ fn panic_message(panic: &dyn Any) -> &str {
 struct Totals {
     ends: BTreeMap<&'static str, u64>,
     spliced: u64,
+    pauses: u64,
     carried: u64,
     tickets: RealmCounts,
     tls: TlsCounts,
@@ -174,6 +175,7 @@ fn run_all(kind: Kind, seeds: Range<u64>) -> Totals {
                 Ok(summary) => {
                     summary.ends.iter().for_each(|end| *totals.ends.entry(end).or_default() += 1);
                     totals.spliced += summary.spliced;
+                    totals.pauses += summary.pauses;
                     totals.carried += summary.carried;
                     totals.tickets.add(&summary.tickets);
                     totals.tls.add(&summary.tls);
@@ -201,6 +203,7 @@ fn every_byte_arrives_or_a_fault_is_reported_and_nothing_leaks() {
         );
     }
     assert!(totals.spliced > totals.carried / 50, "only {} of {} bytes were spliced", totals.spliced, totals.carried);
+    assert!(totals.pauses > 1_000, "bulk transfers paused only {} times", totals.pauses);
 }
 
 #[test]
@@ -288,6 +291,7 @@ fn many_seeds() {
     let (first, end) = text.split_once("..").expect("SIM_SEEDS is a range");
     let totals = run_all(Kind::wanted(), first.parse().unwrap()..end.parse().unwrap());
     println!("{:#?}\n{} of {} bytes spliced", totals.ends, totals.spliced, totals.carried);
+    println!("{} pauses of bulk transfers", totals.pauses);
     println!("{:?}\n{:?}", totals.tickets, totals.tls);
     assert!(totals.wrong.is_empty(), "{}", totals.wrong.join("\n"));
 }

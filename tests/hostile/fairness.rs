@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use support::client::read_head;
 use support::gateway::{Gateway, GatewayOptions};
 use support::listener::Listener;
+use support::scratch::wait_for;
 use support::web::{Web, WebRequest};
 use support::wire::Wire;
 
@@ -358,4 +359,71 @@ fn a_download_in_large_bursts_costs_other_clients_little() {
     });
     let moved = moved.into_inner();
     assert!(moved > 64 << 20, "the download moved only {moved} bytes");
+}
+
+/// A tunnel to `target` through a gateway that reaches it directly.
+fn tunnel(gateway: SocketAddr, target: SocketAddr) -> io::Result<TcpStream> {
+    let mut stream = connect(gateway)?;
+    write!(stream, "CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n")?;
+    read_head(&mut stream)?;
+    Ok(stream)
+}
+
+/// A download that goes on beside messages and requests leaves the shard to them from time to time, and only then.
+#[test]
+fn an_endless_download_pauses_beside_messages_and_requests_and_not_by_itself() {
+    let setup = AttackSetup::new(&[], nothing);
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let source = Listener::start(|mut stream| {
+        let piece = vec![0; 1 << 20];
+        while stream.write_all(&piece).is_ok() {}
+    });
+    let echo = Listener::start(|mut stream| {
+        let mut message = [0; 1024];
+        while stream.read_exact(&mut message).and_then(|()| stream.write_all(&message)).is_ok() {}
+    });
+    let pauses = || setup.gateway.metric("ntlm_gateway_bulk_pauses_total", &[]).expect("the metric");
+    let gateway = setup.gateway.address();
+    let moved = Arc::new(AtomicUsize::new(0));
+    let moves_on = || {
+        let before = moved.load(Ordering::Relaxed);
+        let moved_on = || (moved.load(Ordering::Relaxed) > before + (64 << 20)).then_some(());
+        wait_for(Duration::from_secs(20), moved_on).expect("the download goes on");
+    };
+    let mut messages = tunnel(gateway, echo.address()).expect("a tunnel");
+    let (mut download, counted) = (tunnel(gateway, source.address()).expect("a tunnel"), Arc::clone(&moved));
+    // Ends with the gateway.
+    std::thread::spawn(move || {
+        let mut buffer = vec![0; 256 * 1024];
+        while let Ok(count @ 1..) = download.read(&mut buffer) {
+            counted.fetch_add(count, Ordering::Relaxed);
+        }
+    });
+    // A piece of the download that is small by chance counts as a message.
+    let pauses_alone = || {
+        let before = pauses();
+        moves_on();
+        let paused = pauses() - before;
+        support::tools::say(&format!("{paused} pauses in 64 MiB"));
+        assert!(paused < 30.0, "{paused} pauses in 64 MiB of a download by itself");
+    };
+    // Whether a message comes when the download moves is chance.
+    let pauses_beside = |what: &str, work: &mut dyn FnMut()| {
+        let before = pauses();
+        let paused = wait_for(Duration::from_secs(20), || {
+            (0..100).for_each(|_| work());
+            (pauses() > before + 50.0).then_some(())
+        });
+        assert!(paused.is_some(), "{} pauses beside {what}", pauses() - before);
+    };
+    moves_on();
+    pauses_alone();
+    pauses_beside("messages", &mut || {
+        messages.write_all(&[7; 1024]).and_then(|()| messages.read_exact(&mut [0; 1024])).expect("a message");
+    });
+    pauses_alone();
+    pauses_beside("requests", &mut || {
+        setup.victim();
+    });
+    moves_on();
 }

@@ -153,6 +153,11 @@ impl Flow {
         self.begun
     }
 
+    /// Whether its last read was large, so that it is part of a bulk transfer.
+    pub(super) fn is_bulk(&self) -> bool {
+        self.bulk
+    }
+
     /// Bytes delivered, heads included.
     pub(super) fn moved(&self) -> Moved {
         self.moved
@@ -218,11 +223,11 @@ impl Flow {
                     false => return Ok(FlowTurn::WaitsForSource),
                 }
             }
-            if *budget_bytes == 0 {
-                return Ok(FlowTurn::Yielded);
-            }
             if !from.ready.readable() {
                 return Ok(FlowTurn::WaitsForSource);
+            }
+            if *budget_bytes == 0 {
+                return Ok(FlowTurn::Yielded);
             }
             if self.bulk
                 && pump.splice_run() >= RUN_BYTES
@@ -360,6 +365,3 @@ impl Flow {
         Ok(true)
     }
 }
-
-/// Bytes that one exchange may move in one turn.
-pub(super) const BUDGET_BYTES: usize = limits::TURN_BYTES;

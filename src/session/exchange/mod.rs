@@ -29,6 +29,7 @@ mod response;
 use std::sync::Arc;
 
 use super::attempt::Attempt;
+use super::context::Context;
 use super::cx::Cx;
 use super::stage::{StageOps, Step};
 use super::transition::{Handover, Opened, Pending};
@@ -38,7 +39,7 @@ use crate::http::HeadEnd;
 use crate::relay::RelayError;
 use crate::transport::{Endpoint, Readiness};
 use deadline::{Deadline, Waits};
-use flow::{BUDGET_BYTES, Flow, FlowError, FlowTurn};
+use flow::{Flow, FlowError, FlowTurn};
 use held_body::RequestBody;
 use interpret::Final;
 
@@ -222,9 +223,8 @@ impl Exchange {
             return self.closed(broken, cx);
         }
         let held_back = self.awaiting().is_some() && self.client_comes_first();
-        let mut resources = cx.shard.relay_resources();
         let (from, held, to) = (&mut self.upstream, &mut self.from_upstream, &mut cx.client.endpoint);
-        match self.down.pump(from, held, to, &mut resources, &mut { BUDGET_BYTES }) {
+        match pump_flow(&mut self.down, from, held, to, cx.shard) {
             Ok(FlowTurn::Done) => Work::Delivered,
             Ok(FlowTurn::Yielded) => Work::Yield,
             Ok(_) if up == FlowTurn::Yielded => Work::Yield,
@@ -243,9 +243,8 @@ impl Exchange {
     /// Moves what can be moved of the request. Returns with it the error of an upstream that takes no more: its answer
     /// may say why.
     fn pump_up(&mut self, cx: &mut Cx<'_>) -> Result<(FlowTurn, Option<std::io::Error>), Fault> {
-        let mut resources = cx.shard.relay_resources();
         let (from, held, to) = (&mut cx.client.endpoint, &mut self.from_client, &mut self.upstream);
-        match self.up.pump(from, held, to, &mut resources, &mut { BUDGET_BYTES }) {
+        match pump_flow(&mut self.up, from, held, to, cx.shard) {
             Ok(turn) => Ok((turn, None)),
             Err(FlowError::Relay(RelayError::Destination(error))) => {
                 self.up.refuse();
@@ -278,6 +277,10 @@ impl StageOps for Box<Exchange> {
         let of_attempt = self.attempt.as_ref().map_or(0, |attempt| attempt.leftover.capacity());
         let held = self.from_client.capacity() + self.from_upstream.capacity() + of_attempt;
         held + self.upstream.held_bytes() + self.request.held_bytes() + self.up.held_bytes() + self.down.held_bytes()
+    }
+
+    fn moves_bulk(&self) -> bool {
+        self.up.is_bulk() || self.down.is_bulk()
     }
 
     fn upstream(&mut self, number: u8) -> Option<&mut Endpoint> {
@@ -331,6 +334,24 @@ impl StageOps for Box<Exchange> {
         self.account(cx);
         [0, 0]
     }
+}
+
+/// Pumps one direction within its budget.
+fn pump_flow(
+    flow: &mut Flow,
+    from: &mut Endpoint,
+    held: &mut Vec<u8>,
+    to: &mut Endpoint,
+    shard: &mut Context,
+) -> Result<FlowTurn, FlowError> {
+    let (before, was_bulk) = (flow.moved(), flow.is_bulk());
+    let mut budget_bytes = shard.bulk_pace.budget_bytes(was_bulk, shard.now_us(), shard.now_ms());
+    let turn = flow.pump(from, held, to, &mut shard.relay_resources(), &mut budget_bytes);
+    // Small work is taken note of where a session is stepped.
+    if was_bulk || flow.is_bulk() {
+        shard.bulk_pace.moved_bulk(flow.moved().since(before));
+    }
+    turn
 }
 
 const ENDED_BEFORE_BODY: &str = "the client ended its connection before its request's body";

@@ -8,6 +8,9 @@ use super::{Shard, WAKER};
 use crate::session::{Context, TurnTime};
 use crate::transport::Readiness;
 
+/// How long a turn takes, for all that depends on it.
+const TURN_US: u64 = 100;
+
 impl Shard {
     /// Does what [`Shard::run`] does when the poll returns; `true` when that would return itself.
     pub fn drive(&mut self, now_us: u64, mut events: Vec<(Token, Readiness)>, with_messages: bool) -> bool {
@@ -16,6 +19,8 @@ impl Shard {
             events.push((WAKER, Readiness::NOTHING));
         }
         let stop = self.turn(events.into_iter());
+        // Time stands still in a turn, and there would be no pauses.
+        self.turn_ended(now_us.saturating_sub(TURN_US) * 1000, now_us * 1000);
         assert!(self.context.pipes.lent() <= 2 * self.sessions.len(), "a half borrows at most one pipe");
         let over = stop || self.is_drained();
         if over {
@@ -46,7 +51,7 @@ impl Shard {
 
     /// What is left after the end, and should not be.
     pub fn remains(&mut self) -> Vec<String> {
-        let waiters = self.context.guard_waiters.iter().chain(&self.run_queue);
+        let waiters = self.context.guard_waiters.iter().chain(self.run_queue.iter());
         let waiting = waiters.filter(|key| self.sessions.get(**key).is_some()).count();
         let found = [
             ("sessions", self.sessions.len()),
