@@ -46,10 +46,14 @@ pub const TURN_BYTES: usize = 1024 * 1024;
 pub const TURN_BYTES_BESIDE_MESSAGES: usize = 256 * 1024;
 
 /// After a turn in which bulk data was moved and small messages or requests were served, bulk transfers pause for as
-/// long as the turn took, but no longer than this for each message, so that few messages cost a transfer little, …
-pub const BULK_PAUSE_PER_MESSAGE: Duration = Duration::from_micros(50);
+/// long as the turn took, but no longer than this for each message, so that few messages cost a transfer little.
+pub const BULK_PAUSE_PER_MESSAGE: Duration = Duration::from_micros(25);
 
-/// … and than this, so that a transfer never stops.
+/// So many small messages of a tunnel that follow bulk data are a part of its transfer, such as window updates of HTTP/2
+/// or the end of a burst, and no reason for a pause.
+pub const MESSAGES_OF_BULK: u8 = 4;
+
+/// Longest pause of bulk transfers, after a turn that took exceptionally long.
 pub const BULK_PAUSE: Duration = Duration::from_millis(2);
 
 /// For how long after a small message or a step of a request others are expected.

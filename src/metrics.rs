@@ -155,7 +155,7 @@ impl Metrics {
             pipes_lent: make.gauge("pipes_in_use", "Pipes that hold bulk data at the moment")?,
             bulk_pauses: make.counter(
                 "bulk_pauses_total",
-                "How often bulk transfers paused for a moment, because small messages or requests were served besides",
+                "How often bulk transfers paused for a moment to leave an event loop to small messages and requests",
             )?,
             stale_events: make.counter("stale_events_total", "Events for a connection that no longer existed")?,
             log_lines_dropped: make.counter(

@@ -1,5 +1,6 @@
 //! Primitives of the event loop that know nothing of sessions.
 
+mod alarm;
 mod buffer;
 mod clock;
 mod head_reader;
@@ -10,6 +11,7 @@ mod timers;
 mod token;
 mod wait_list;
 
+pub use alarm::Alarm;
 pub use buffer::{SpareBuffers, take_front};
 pub use clock::Clock;
 pub use head_reader::{HeadReader, ReadOutcome};

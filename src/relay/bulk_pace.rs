@@ -10,14 +10,16 @@ use crate::limits::{self, millis};
 /// Each turn of a bulk transfer makes everything else on the shard wait, so it is shorter while small messages are
 /// exchanged. And after a turn in which small work was done besides, bulk transfers pause: what comes next is served at
 /// once, and the thread sleeps now and then, so that the scheduler lets it run as soon as something comes.
+///
+/// A pause begins only after a turn in which bulk transfers could move, so they are never held up for long.
 #[derive(Debug, Default)]
 pub struct BulkPace {
-    /// Until when more small work is expected, in ms.
-    small_work_until_ms: u64,
+    /// Until when more small work is expected, in µs.
+    small_work_until_us: u64,
     /// How often something small was done in this turn.
     small_work: u32,
-    /// Bulk data was moved in this turn.
-    bulk_moved: bool,
+    /// How often bulk data was moved in this turn.
+    bulk_moves: u32,
     /// Until when bulk transfers pause, in µs.
     paused_until_us: u64,
 }
@@ -25,37 +27,43 @@ pub struct BulkPace {
 impl BulkPace {
     /// Takes note of small work: a message, or a step of a request.
     #[inline]
-    pub fn did_small_work(&mut self, now_ms: u64) {
-        self.small_work_until_ms = now_ms + millis(limits::MESSAGES_WINDOW);
+    pub fn did_small_work(&mut self, now_us: u64) {
+        self.small_work_until_us = now_us + 1000 * millis(limits::MESSAGES_WINDOW);
         self.small_work += 1;
     }
 
     /// Takes note of what a bulk transfer has moved in its turn, if anything.
     #[inline]
     pub fn moved_bulk(&mut self, moved: Moved) {
-        self.bulk_moved |= moved != Moved::default();
+        self.bulk_moves += u32::from(moved != Moved::default());
+    }
+
+    /// How often bulk data was moved in this turn so far.
+    pub fn bulk_moves(&self) -> u32 {
+        self.bulk_moves
     }
 
     /// The most bytes that a half may move in a turn; 0 if it `is_bulk` and bulk transfers pause.
     #[inline]
-    pub fn budget_bytes(&self, is_bulk: bool, now_us: u64, now_ms: u64) -> usize {
+    pub fn budget_bytes(&self, is_bulk: bool, now_us: u64) -> usize {
         if is_bulk && self.is_paused(now_us) {
             0
-        } else if now_ms < self.small_work_until_ms {
+        } else if now_us < self.small_work_until_us {
             limits::TURN_BYTES_BESIDE_MESSAGES
         } else {
             limits::TURN_BYTES
         }
     }
 
-    /// A turn that began and ended at these times, in ns, is over. Says whether bulk transfers pause now.
+    /// A turn that began and ended at these times, in ns, is over. Says whether bulk transfers pause from now on.
     #[inline]
     pub fn turn_ended(&mut self, began_ns: u64, ended_ns: u64) -> bool {
-        let pauses = self.bulk_moved && self.small_work > 0;
+        // What a pausing transfer had taken before may be delivered, and a transfer may begin, in the middle of a pause.
+        let pauses = self.bulk_moves > 0 && self.small_work > 0 && !self.is_paused(began_ns / 1000);
         if pauses {
             self.pause(Duration::from_nanos(ended_ns.saturating_sub(began_ns)), ended_ns / 1000);
         }
-        (self.bulk_moved, self.small_work) = (false, 0);
+        (self.bulk_moves, self.small_work) = (0, 0);
         pauses
     }
 
@@ -96,11 +104,11 @@ mod tests {
     fn bulk_transfers_move_less_in_a_turn_while_there_is_small_work() {
         let mut pace = BulkPace::default();
         pace.moved_bulk(BULK);
-        assert_eq!(pace.budget_bytes(true, 1_000_000, 1_000), limits::TURN_BYTES);
-        pace.did_small_work(1_000);
+        assert_eq!(pace.budget_bytes(true, 1_000_000), limits::TURN_BYTES);
+        pace.did_small_work(1_000_000);
         pace.moved_bulk(BULK);
-        assert_eq!(pace.budget_bytes(true, 1_009_999, 1_009), limits::TURN_BYTES_BESIDE_MESSAGES);
-        assert_eq!(pace.budget_bytes(true, 1_010_000, 1_010), limits::TURN_BYTES);
+        assert_eq!(pace.budget_bytes(true, 1_009_999), limits::TURN_BYTES_BESIDE_MESSAGES);
+        assert_eq!(pace.budget_bytes(true, 1_010_000), limits::TURN_BYTES);
     }
 
     #[test]
@@ -108,7 +116,7 @@ mod tests {
         let mixed = |messages: u32| {
             pause_after(|pace| {
                 pace.moved_bulk(BULK);
-                (0..messages).for_each(|_| pace.did_small_work(1_000));
+                (0..messages).for_each(|_| pace.did_small_work(1_000_000));
             })
         };
         assert_eq!(mixed(1), limits::BULK_PAUSE_PER_MESSAGE);
@@ -118,9 +126,9 @@ mod tests {
     #[test]
     fn they_pause_only_if_both_took_place_in_the_turn() {
         assert_eq!(pause_after(|pace| pace.moved_bulk(BULK)), Duration::ZERO);
-        assert_eq!(pause_after(|pace| pace.did_small_work(1_000)), Duration::ZERO);
+        assert_eq!(pause_after(|pace| pace.did_small_work(1_000_000)), Duration::ZERO);
         let mut pace = BulkPace::default();
-        pace.did_small_work(1_000);
+        pace.did_small_work(1_000_000);
         pace.turn_ended(1_000_000_000, 1_000_080_000);
         pace.moved_bulk(BULK);
         pace.turn_ended(1_001_000_000, 1_001_080_000);
@@ -131,24 +139,39 @@ mod tests {
     fn a_pause_ends_though_messages_go_on() {
         let mut pace = BulkPace::default();
         pace.moved_bulk(BULK);
-        pace.did_small_work(1_000);
+        pace.did_small_work(1_000_000);
         pace.turn_ended(1_000_000_000, 1_000_080_000);
         let left = pace.pause_left(1_000_100);
         assert!(left > Duration::ZERO);
         pace.moved_bulk(Moved::default());
-        pace.did_small_work(1_000);
+        pace.did_small_work(1_000_000);
         pace.turn_ended(1_000_090_000, 1_000_100_000);
         assert_eq!(pace.pause_left(1_000_100), left, "a transfer that moved nothing");
+    }
+
+    #[test]
+    fn bulk_transfers_have_a_turn_between_two_pauses() {
+        let mut pace = BulkPace::default();
+        let mut turns = 0;
+        for turn in 0..1_000 {
+            let began_us = 1_000_000 + 100 * turn;
+            turns += u32::from(!pace.is_paused(began_us));
+            // Others move bulk data for the first time, and so without a pause.
+            (0..2).for_each(|_| pace.did_small_work(began_us));
+            pace.moved_bulk(BULK);
+            pace.turn_ended(began_us * 1000, (began_us + 99) * 1000);
+        }
+        assert!(turns >= 450, "bulk transfers had {turns} of 1000 turns");
     }
 
     #[test]
     fn only_bulk_transfers_pause_and_not_for_long() {
         let mut pace = BulkPace::default();
         pace.moved_bulk(BULK);
-        (0..1000).for_each(|_| pace.did_small_work(1_000));
+        (0..1000).for_each(|_| pace.did_small_work(1_000_000));
         pace.turn_ended(1_000_000_000, 1_050_000_000);
         assert_eq!(pace.pause_left(1_050_000), limits::BULK_PAUSE);
-        assert_eq!(pace.budget_bytes(true, 1_050_001, 1_050), 0);
-        assert!(pace.budget_bytes(false, 1_050_001, 1_050) > 0);
+        assert_eq!(pace.budget_bytes(true, 1_050_001), 0);
+        assert!(pace.budget_bytes(false, 1_050_001) > 0);
     }
 }

@@ -105,6 +105,8 @@ pub struct Half {
     flow: Flow,
     /// The last piece was large, so the next one is spliced.
     bulk: bool,
+    /// How many of the next small messages are a part of the bulk transfer before them.
+    messages_of_bulk: u8,
     moved: Moved,
 }
 
@@ -115,7 +117,7 @@ impl Half {
             true => Held::Nothing,
             false => Held::Buffer(Box::new(Buffer { bytes: leftover, sent: 0 })),
         };
-        Half { held, flow: Flow::Open, bulk: false, moved: Moved::default() }
+        Half { held, flow: Flow::Open, bulk: false, messages_of_bulk: 0, moved: Moved::default() }
     }
 
     /// Bytes delivered so far.
@@ -137,6 +139,20 @@ impl Half {
     #[inline]
     pub fn is_bulk(&self) -> bool {
         self.bulk
+    }
+
+    /// Takes note that bulk data was moved in this direction or the other one.
+    #[inline]
+    pub fn follows_bulk(&mut self) {
+        self.messages_of_bulk = limits::MESSAGES_OF_BULK;
+    }
+
+    /// Whether a small message that was moved just now is a part of the bulk transfer before it.
+    #[inline]
+    pub fn was_part_of_bulk(&mut self) -> bool {
+        let was_part = self.messages_of_bulk > 0;
+        self.messages_of_bulk = self.messages_of_bulk.saturating_sub(1);
+        was_part
     }
 
     /// The source has ended and everything is delivered.
@@ -365,5 +381,19 @@ pub(super) fn splice_out(pipe: &Pipe, to: &mut Endpoint, bytes: u32) -> io::Resu
             }
             Err(errno) => return Err(errno.into()),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_first_small_messages_after_bulk_data_are_a_part_of_it() {
+        let mut half = Half::new(Vec::new());
+        assert!(!half.was_part_of_bulk());
+        half.follows_bulk();
+        let parts = (0..10).filter(|_| half.was_part_of_bulk()).count();
+        assert_eq!(parts, usize::from(limits::MESSAGES_OF_BULK));
     }
 }

@@ -74,7 +74,7 @@ impl Run {
             if *budget_bytes == 0 {
                 return Ok(RunTurn::Yielded);
             }
-            let taken = self.take(from).map_err(RelayError::Source)?;
+            let taken = self.take(from, *budget_bytes).map_err(RelayError::Source)?;
             *budget_bytes = budget_bytes.saturating_sub(taken);
         }
     }
@@ -97,8 +97,8 @@ impl Run {
         }
     }
 
-    fn take(&mut self, from: &mut Endpoint) -> io::Result<usize> {
-        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(limits::PIPE_BYTES);
+    fn take(&mut self, from: &mut Endpoint, most_bytes: usize) -> io::Result<usize> {
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX).min(limits::PIPE_BYTES).min(most_bytes);
         loop {
             match self.pipe.fill(&from.stream, most) {
                 Ok(0) | Err(Errno::INVAL) if from.stream.needs_reads() => {

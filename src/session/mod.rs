@@ -340,10 +340,12 @@ impl Session {
     /// As [`Session::step`], at any stage.
     #[inline(never)]
     fn step_stage(&mut self, key: Key, context: &mut Context) -> Next {
-        if !self.moves_bulk() {
-            context.bulk_pace.did_small_work(context.now_ms());
+        let bulk_moves = context.bulk_pace.bulk_moves();
+        let next = self.wake(Wake::Ready, key, context);
+        if !self.moves_bulk() && context.bulk_pace.bulk_moves() == bulk_moves {
+            context.bulk_pace.did_small_work(context.now_us());
         }
-        self.wake(Wake::Ready, key, context)
+        next
     }
 
     /// Whether it moves bulk data: it goes on after [`Next::Yield`] only while bulk transfers do not pause.

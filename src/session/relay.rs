@@ -192,18 +192,19 @@ fn pump_half(
     half: &mut Half,
     from: &mut Endpoint,
     to: &mut Endpoint,
-    other: &Half,
+    other: &mut Half,
     shard: &mut Context,
 ) -> (Result<Turn, RelayError>, Moved) {
     let (before, was_bulk) = (half.moved(), half.is_bulk());
-    let mut budget_bytes = shard.bulk_pace.budget_bytes(was_bulk, shard.now_us(), shard.now_ms());
+    let mut budget_bytes = shard.bulk_pace.budget_bytes(was_bulk, shard.now_us());
     let pumped = half.pump(from, to, other.is_finished(), &mut shard.relay_resources(), &mut budget_bytes);
     let moved = half.moved().since(before);
     if was_bulk || half.is_bulk() {
         shard.bulk_pace.moved_bulk(moved);
-    } else if moved.copied > 0 && !other.is_bulk() {
-        // Small messages against a bulk transfer are a part of it, such as the window updates of HTTP/2.
-        shard.bulk_pace.did_small_work(shard.now_ms());
+        half.follows_bulk();
+        other.follows_bulk();
+    } else if moved.copied > 0 && !half.was_part_of_bulk() {
+        shard.bulk_pace.did_small_work(shard.now_us());
     }
     (pumped, moved)
 }

@@ -19,7 +19,7 @@ use super::message::Message;
 use super::queue::Position;
 use super::run_queue::RunQueue;
 use super::throttle::Throttle;
-use crate::event::{self, Clock, EventToken, Key, Mailbox, Owner, PollEvents, Sender, Slots, Timers};
+use crate::event::{self, Alarm, Clock, EventToken, Key, Mailbox, Owner, PollEvents, Sender, Slots, Timers};
 use crate::limits::{self, millis};
 use crate::metrics::Metrics;
 use crate::pool::Pools;
@@ -32,8 +32,9 @@ use accept::Accepting;
 use eviction::IdleQueues;
 
 const WAKER: Token = Token(0);
+const ALARM: Token = Token(1);
 /// The first listener; the others follow.
-const FIRST_LISTENER: usize = 1;
+const FIRST_LISTENER: usize = 2;
 
 /// What a shard is made of.
 pub struct ShardOptions {
@@ -101,6 +102,8 @@ impl Entry {
 pub struct Shard {
     number: usize,
     poll: Poll,
+    /// Ends the waiting when a pause of bulk transfers does.
+    alarm: Alarm,
     mailbox: Mailbox<Message>,
     listeners: Listeners,
     accepting: Accepting,
@@ -131,6 +134,7 @@ impl Shard {
         let ShardOptions { number, listeners, gate, settings, pipes, names, metrics, epoch } = options;
         let poll = Poll::new()?;
         let (sender, mailbox) = event::mailbox(poll.registry(), WAKER)?;
+        let alarm = Alarm::new(poll.registry(), ALARM)?;
         for (index, listener) in listeners.iter().enumerate() {
             listener.register(poll.registry(), listener_token(index))?;
         }
@@ -158,6 +162,7 @@ impl Shard {
         let shard = Shard {
             number,
             poll,
+            alarm,
             mailbox,
             accepting: Accepting::of(listeners.len()),
             listeners,
@@ -180,11 +185,17 @@ impl Shard {
     /// Runs until [`Message::Stop`], or after [`Message::Drain`] until the last session has ended.
     ///
     /// # Errors
-    /// When the poll itself fails: a bug, or the system is out of memory.
+    /// When the poll or its alarm fails: a bug, or the system is out of memory.
     pub fn run(mut self) -> io::Result<()> {
         let mut events = PollEvents::with_capacity(limits::EVENTS_PER_TURN);
         loop {
-            match events.wait(self.poll.registry(), self.time_to_wait()) {
+            let time_to_wait = self.time_to_wait();
+            if self.run_queue.has_only_bulk()
+                && let Some(pause) = time_to_wait
+            {
+                self.alarm.ring_in(pause)?;
+            }
+            match events.wait(self.poll.registry(), time_to_wait) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
                 Err(error) => return Err(error),
@@ -210,6 +221,8 @@ impl Shard {
             match EventToken::read(token) {
                 Some(token) => self.on_event(token, ready),
                 None if token == WAKER => stop |= self.on_messages(),
+                // What it was for is done in every turn.
+                None if token == ALARM => {}
                 None => self.accepting.learn(token.0.saturating_sub(FIRST_LISTENER)),
             }
         }

@@ -45,6 +45,11 @@ impl RunQueue {
         !self.ready.is_empty()
     }
 
+    /// Whether sessions wait, and all of them move bulk data.
+    pub(super) fn has_only_bulk(&self) -> bool {
+        self.waiting > 0 && self.ready.is_empty()
+    }
+
     /// All that wait.
     #[cfg(test)]
     pub(super) fn iter(&self) -> impl Iterator<Item = &Key> {

@@ -427,3 +427,18 @@ fn an_endless_download_pauses_beside_messages_and_requests_and_not_by_itself() {
     });
     moves_on();
 }
+
+#[test]
+fn the_answers_of_a_single_client_cause_no_pauses() {
+    let setup = AttackSetup::new(&[], nothing);
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut client = Wire::connect(setup.gateway.address());
+    for length in [40_000, 1_000_000] {
+        for _ in 0..100 {
+            let answer = client.ask(setup.origin.request("GET", &format!("/bytes/{length}"), "")).expect("an answer");
+            assert_eq!(answer.body.len(), length);
+        }
+    }
+    let pauses = setup.gateway.metric("ntlm_gateway_bulk_pauses_total", &[]).expect("the metric");
+    assert!(pauses < 10.0, "{pauses} pauses");
+}

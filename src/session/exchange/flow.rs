@@ -153,9 +153,9 @@ impl Flow {
         self.begun
     }
 
-    /// Whether its last read was large, so that it is part of a bulk transfer.
+    /// Whether its last read was large and more is to come, so that it is part of a bulk transfer.
     pub(super) fn is_bulk(&self) -> bool {
-        self.bulk
+        self.bulk && !self.is_read()
     }
 
     /// Bytes delivered, heads included.
@@ -324,7 +324,7 @@ impl Flow {
         let outcome = match turn {
             RunTurn::Waiting if !to.ready.writable() => Some(FlowTurn::WaitsForDestination),
             RunTurn::Waiting => Some(FlowTurn::WaitsForSource),
-            RunTurn::Yielded => return Ok(Some(FlowTurn::Yielded)),
+            RunTurn::Yielded => Some(FlowTurn::Yielded),
             RunTurn::Done | RunTurn::SourceEnded | RunTurn::NeedsRead => None,
         };
         if outcome.is_some() && run.holds_bytes() {

@@ -345,9 +345,9 @@ fn pump_flow(
     shard: &mut Context,
 ) -> Result<FlowTurn, FlowError> {
     let (before, was_bulk) = (flow.moved(), flow.is_bulk());
-    let mut budget_bytes = shard.bulk_pace.budget_bytes(was_bulk, shard.now_us(), shard.now_ms());
+    let mut budget_bytes = shard.bulk_pace.budget_bytes(was_bulk, shard.now_us());
     let turn = flow.pump(from, held, to, &mut shard.relay_resources(), &mut budget_bytes);
-    // Small work is taken note of where a session is stepped.
+    // Session::step_stage takes note of small work.
     if was_bulk || flow.is_bulk() {
         shard.bulk_pace.moved_bulk(flow.moved().since(before));
     }
