@@ -49,8 +49,8 @@ pub const TURN_BYTES_BESIDE_MESSAGES: usize = 256 * 1024;
 /// long as the turn took, but no longer than this for each message, so that few messages cost a transfer little.
 pub const BULK_PAUSE_PER_MESSAGE: Duration = Duration::from_micros(25);
 
-/// So many small messages of a tunnel that follow bulk data are a part of its transfer, such as window updates of HTTP/2
-/// or the end of a burst, and no reason for a pause.
+/// So many small messages of a tunnel that follow bulk data are a part of its transfer, such as the window updates of
+/// HTTP/2 or the end of a burst, and no reason for a pause.
 pub const MESSAGES_OF_BULK: u8 = 4;
 
 /// Longest pause of bulk transfers, after a turn that took exceptionally long.

@@ -58,7 +58,7 @@ impl BulkPace {
     /// A turn that began and ended at these times, in ns, is over. Says whether bulk transfers pause from now on.
     #[inline]
     pub fn turn_ended(&mut self, began_ns: u64, ended_ns: u64) -> bool {
-        // What a pausing transfer had taken before may be delivered, and a transfer may begin, in the middle of a pause.
+        // In the middle of a pause, a transfer may begin, or deliver what it had taken before.
         let pauses = self.bulk_moves > 0 && self.small_work > 0 && !self.is_paused(began_ns / 1000);
         if pauses {
             self.pause(Duration::from_nanos(ended_ns.saturating_sub(began_ns)), ended_ns / 1000);
