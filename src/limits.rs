@@ -47,7 +47,10 @@ pub const TURN_BYTES_BESIDE_MESSAGES: usize = 256 * 1024;
 
 /// After a turn in which bulk data was moved and small messages or requests were served, bulk transfers pause for as
 /// long as the turn took, but no longer than this for each message, so that few messages cost a transfer little.
-pub const BULK_PAUSE_PER_MESSAGE: Duration = Duration::from_micros(25);
+pub const BULK_PAUSE_PER_MESSAGE: Duration = Duration::from_micros(50);
+
+/// If nothing comes before the end of a pause, it lasts for so much longer.
+pub const BULK_PAUSE_SLACK: Duration = Duration::from_micros(100);
 
 /// So many small messages of a tunnel that follow bulk data are a part of its transfer, such as the window updates of
 /// HTTP/2 or the end of a burst, and no reason for a pause.

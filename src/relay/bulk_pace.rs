@@ -80,9 +80,13 @@ impl BulkPace {
         now_us < self.paused_until_us
     }
 
-    /// For how long they still do.
-    pub fn pause_left(&self, now_us: u64) -> Duration {
-        Duration::from_micros(self.paused_until_us.saturating_sub(now_us))
+    /// For how long they still do if nothing else comes. Something that comes a little later is waited for, because it
+    /// and the bulk data are then moved in one turn.
+    pub fn longest_wait(&self, now_us: u64) -> Duration {
+        match Duration::from_micros(self.paused_until_us.saturating_sub(now_us)) {
+            Duration::ZERO => Duration::ZERO,
+            pause_left => pause_left + limits::BULK_PAUSE_SLACK,
+        }
     }
 }
 
@@ -97,7 +101,7 @@ mod tests {
         let mut pace = BulkPace::default();
         turn(&mut pace);
         pace.turn_ended(1_000_000_000, 1_000_080_000);
-        pace.pause_left(1_000_080)
+        Duration::from_micros(pace.paused_until_us.saturating_sub(1_000_080))
     }
 
     #[test]
@@ -141,12 +145,12 @@ mod tests {
         pace.moved_bulk(BULK);
         pace.did_small_work(1_000_000);
         pace.turn_ended(1_000_000_000, 1_000_080_000);
-        let left = pace.pause_left(1_000_100);
-        assert!(left > Duration::ZERO);
+        let until_us = pace.paused_until_us;
+        assert!(pace.is_paused(1_000_100));
         pace.moved_bulk(Moved::default());
         pace.did_small_work(1_000_000);
         pace.turn_ended(1_000_090_000, 1_000_100_000);
-        assert_eq!(pace.pause_left(1_000_100), left, "a transfer that moved nothing");
+        assert_eq!(pace.paused_until_us, until_us, "a transfer that moved nothing");
     }
 
     #[test]
@@ -170,7 +174,8 @@ mod tests {
         pace.moved_bulk(BULK);
         (0..1000).for_each(|_| pace.did_small_work(1_000_000));
         pace.turn_ended(1_000_000_000, 1_050_000_000);
-        assert_eq!(pace.pause_left(1_050_000), limits::BULK_PAUSE);
+        assert_eq!(pace.longest_wait(1_050_000), limits::BULK_PAUSE + limits::BULK_PAUSE_SLACK);
+        assert_eq!(pace.longest_wait(1_052_000), Duration::ZERO);
         assert_eq!(pace.budget_bytes(true, 1_050_001), 0);
         assert!(pace.budget_bytes(false, 1_050_001) > 0);
     }

@@ -329,14 +329,15 @@ fn a_late_reader_blocks_the_writer_and_loses_nothing() {
 fn a_run_takes_no_more_from_its_source_than_the_budget() {
     let poll = Poll::new().unwrap();
     let ((mut client, downstream), (mut origin, upstream)) = (connected(), connected());
+    client.write_all(&[b'x'; 60_000]).unwrap();
+    let mut received = vec![0; 60_000];
+    while downstream.peek(&mut received).unwrap() < received.len() {}
     let mut from = endpoint(&poll, downstream, &Transport::Tcp, DOWNSTREAM);
     let mut to = endpoint(&poll, upstream, &Transport::Tcp, UPSTREAM);
     from.learn(Readiness::HOPEFUL);
     to.learn(Readiness::HOPEFUL);
-    client.write_all(&[b'x'; 60_000]).unwrap();
     let mut pipes = PipePool::new(1);
     let mut run = Run::new(60_000, pipes.borrow().unwrap());
-    let mut received = vec![0; 60_000];
     for end in (10_000..=60_000).step_by(10_000) {
         let mut budget_bytes = 10_000;
         let turn = run.pump(&mut from, &mut to, &mut budget_bytes).unwrap();

@@ -190,10 +190,11 @@ impl Shard {
         let mut events = PollEvents::with_capacity(limits::EVENTS_PER_TURN);
         loop {
             let time_to_wait = self.time_to_wait();
-            if self.run_queue.has_only_bulk()
-                && let Some(pause) = time_to_wait
+            if let Some(time) = time_to_wait
+                && !time.is_zero()
+                && self.run_queue.has_only_bulk()
             {
-                self.alarm.ring_in(pause)?;
+                self.alarm.ring_in(time)?;
             }
             match events.wait(self.poll.registry(), time_to_wait) {
                 Ok(()) => {}
@@ -264,8 +265,8 @@ impl Shard {
     fn time_to_wait(&self) -> Option<Duration> {
         if !self.run_queue.is_empty() {
             // A pause is far shorter than any other time that a shard waits for.
-            let pause_left = || self.context.bulk_pace.pause_left(self.context.now_us());
-            return Some(if self.run_queue.has_ready() { Duration::ZERO } else { pause_left() });
+            let pause = || self.context.bulk_pace.longest_wait(self.context.now_us());
+            return Some(if self.run_queue.has_ready() { Duration::ZERO } else { pause() });
         }
         const NEVER: u64 = u64::MAX;
         let accept_ms = self.accepting.paused_until_ms.unwrap_or(NEVER);
