@@ -369,36 +369,53 @@ fn tunnel(gateway: SocketAddr, target: SocketAddr) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
+/// A download through a tunnel that ends only with the gateway.
+struct Download {
+    moved: Arc<AtomicUsize>,
+    _source: Listener,
+}
+
+impl Download {
+    fn start(gateway: SocketAddr) -> Download {
+        let source = Listener::start(|mut stream| {
+            let piece = vec![0; 1 << 20];
+            while stream.write_all(&piece).is_ok() {}
+        });
+        let moved = Arc::new(AtomicUsize::new(0));
+        let (mut stream, counted) = (tunnel(gateway, source.address()).expect("a tunnel"), Arc::clone(&moved));
+        std::thread::spawn(move || {
+            let mut buffer = vec![0; 256 * 1024];
+            while let Ok(count @ 1..) = stream.read(&mut buffer) {
+                counted.fetch_add(count, Ordering::Relaxed);
+            }
+        });
+        Download { moved, _source: source }
+    }
+
+    /// Bytes so far.
+    fn moved(&self) -> usize {
+        self.moved.load(Ordering::Relaxed)
+    }
+}
+
 /// A download that goes on beside messages and requests leaves the shard to them from time to time, and only then.
 #[test]
 fn an_endless_download_pauses_beside_messages_and_requests_and_not_by_itself() {
     let setup = AttackSetup::new(&[], nothing);
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let source = Listener::start(|mut stream| {
-        let piece = vec![0; 1 << 20];
-        while stream.write_all(&piece).is_ok() {}
-    });
     let echo = Listener::start(|mut stream| {
         let mut message = [0; 1024];
         while stream.read_exact(&mut message).and_then(|()| stream.write_all(&message)).is_ok() {}
     });
     let pauses = || setup.gateway.metric("ntlm_gateway_bulk_pauses_total", &[]).expect("the metric");
     let gateway = setup.gateway.address();
-    let moved = Arc::new(AtomicUsize::new(0));
+    let download = Download::start(gateway);
     let moves_on = || {
-        let before = moved.load(Ordering::Relaxed);
-        let moved_on = || (moved.load(Ordering::Relaxed) > before + (64 << 20)).then_some(());
+        let before = download.moved();
+        let moved_on = || (download.moved() > before + (64 << 20)).then_some(());
         wait_for(Duration::from_secs(20), moved_on).expect("the download goes on");
     };
     let mut messages = tunnel(gateway, echo.address()).expect("a tunnel");
-    let (mut download, counted) = (tunnel(gateway, source.address()).expect("a tunnel"), Arc::clone(&moved));
-    // Ends with the gateway.
-    std::thread::spawn(move || {
-        let mut buffer = vec![0; 256 * 1024];
-        while let Ok(count @ 1..) = download.read(&mut buffer) {
-            counted.fetch_add(count, Ordering::Relaxed);
-        }
-    });
     // A piece of the download that is small by chance counts as a message.
     let pauses_alone = || {
         let before = pauses();
@@ -441,4 +458,35 @@ fn the_answers_of_a_single_client_cause_no_pauses() {
     }
     let pauses = setup.gateway.metric("ntlm_gateway_bulk_pauses_total", &[]).expect("the metric");
     assert!(pauses < 10.0, "{pauses} pauses");
+}
+
+/// Each page begins to move in the middle of a pause, which must not begin again.
+#[test]
+fn a_download_goes_on_beside_many_requests_for_pages() {
+    let setup = AttackSetup::new(&[], nothing);
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let gateway = setup.gateway.address();
+    let download = Download::start(gateway);
+    let until = Instant::now() + Duration::from_secs(2);
+    let longest = std::thread::scope(|scope| {
+        for _ in 0..128 {
+            scope.spawn(|| {
+                let mut client = Wire::connect(gateway);
+                while Instant::now() < until {
+                    client.ask(setup.origin.request("GET", "/bytes/40000", "")).expect("a page");
+                }
+            });
+        }
+        let (mut moved, mut since, mut longest) = (download.moved(), Instant::now(), Duration::ZERO);
+        while Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+            if download.moved() > moved {
+                (moved, since) = (download.moved(), Instant::now());
+            }
+            longest = longest.max(since.elapsed());
+        }
+        longest
+    });
+    support::tools::say(&format!("the download stood still for {longest:?} at most"));
+    assert!(longest < Duration::from_secs(1), "the download stood still for {longest:?}");
 }
