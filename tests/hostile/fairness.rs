@@ -459,34 +459,3 @@ fn the_answers_of_a_single_client_cause_no_pauses() {
     let pauses = setup.gateway.metric("ntlm_gateway_bulk_pauses_total", &[]).expect("the metric");
     assert!(pauses < 10.0, "{pauses} pauses");
 }
-
-/// Each page begins to move in the middle of a pause, which must not begin again.
-#[test]
-fn a_download_goes_on_beside_many_requests_for_pages() {
-    let setup = AttackSetup::new(&[], nothing);
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    let gateway = setup.gateway.address();
-    let download = Download::start(gateway);
-    let until = Instant::now() + Duration::from_secs(2);
-    let longest = std::thread::scope(|scope| {
-        for _ in 0..128 {
-            scope.spawn(|| {
-                let mut client = Wire::connect(gateway);
-                while Instant::now() < until {
-                    client.ask(setup.origin.request("GET", "/bytes/40000", "")).expect("a page");
-                }
-            });
-        }
-        let (mut moved, mut since, mut longest) = (download.moved(), Instant::now(), Duration::ZERO);
-        while Instant::now() < until {
-            std::thread::sleep(Duration::from_millis(5));
-            if download.moved() > moved {
-                (moved, since) = (download.moved(), Instant::now());
-            }
-            longest = longest.max(since.elapsed());
-        }
-        longest
-    });
-    support::tools::say(&format!("the download stood still for {longest:?} at most"));
-    assert!(longest < Duration::from_secs(1), "the download stood still for {longest:?}");
-}
