@@ -49,10 +49,11 @@ pub const TURN_BYTES_BESIDE_MESSAGES: usize = 256 * 1024;
 /// long as the turn took, but no longer than this for each message, so that few messages cost a transfer little.
 pub const BULK_PAUSE_PER_MESSAGE: Duration = Duration::from_micros(50);
 
-/// If nothing comes before the end of a pause, it lasts for so much longer.
+/// If nothing comes before the end of a pause, bulk transfers wait for this much longer, so as to move in the turn of
+/// what comes next.
 pub const BULK_PAUSE_SLACK: Duration = Duration::from_micros(100);
 
-/// So many small messages of a tunnel that follow bulk data are a part of its transfer, such as the window updates of
+/// This many small messages that follow bulk data in a tunnel are a part of its transfer, such as the window updates of
 /// HTTP/2 or the end of a burst, and no reason for a pause.
 pub const MESSAGES_OF_BULK: u8 = 4;
 

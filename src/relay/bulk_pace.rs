@@ -8,7 +8,7 @@ use crate::limits::{self, millis};
 /// The pace of a shard's bulk transfers: how much each half of a tunnel may move in a turn, and when it may.
 ///
 /// Each turn of a bulk transfer makes everything else on the shard wait, so it is shorter while small messages are
-/// exchanged. And after a turn in which small work was done besides, bulk transfers pause: what comes next is served at
+/// exchanged. And after a turn in which small work was done as well, bulk transfers pause: what comes next is served at
 /// once, and the thread sleeps now and then, so that the scheduler lets it run as soon as something comes.
 ///
 /// A pause begins only after a turn in which bulk transfers could move, so they are never held up for long.
@@ -80,8 +80,8 @@ impl BulkPace {
         now_us < self.paused_until_us
     }
 
-    /// For how long they still do if nothing else comes. Something that comes a little later is waited for, because it
-    /// and the bulk data are then moved in one turn.
+    /// How long to wait for the next event before bulk transfers go on without one: until a little after the pause,
+    /// because bulk data that is moved in the turn of a message needs no turn of its own.
     pub fn longest_wait(&self, now_us: u64) -> Duration {
         match Duration::from_micros(self.paused_until_us.saturating_sub(now_us)) {
             Duration::ZERO => Duration::ZERO,

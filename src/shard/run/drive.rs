@@ -8,7 +8,7 @@ use super::{Shard, WAKER};
 use crate::session::{Context, TurnTime};
 use crate::transport::Readiness;
 
-/// How long a turn takes, for all that depends on it.
+/// How long a turn takes, as far as pauses of bulk transfers depend on it.
 const TURN_US: u64 = 100;
 
 impl Shard {
