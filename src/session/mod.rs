@@ -337,7 +337,8 @@ impl Session {
         self.with_room(next, key, context)
     }
 
-    /// As [`Session::step`], at any stage.
+    /// As [`Session::step`], for stages other than the relay. Takes note of small work. Never inlined, because `step`
+    /// is on the path of every message.
     #[inline(never)]
     fn step_stage(&mut self, key: Key, context: &mut Context) -> Next {
         let bulk_moves = context.bulk_pace.bulk_moves();
